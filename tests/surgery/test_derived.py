@@ -49,15 +49,44 @@ def test_a_cut_has_the_bytes_that_a_written_blueprint_gives(tmp_path: Path, text
     assert written["no_rope_layers"] == [1, 1, 1]
 
 
+def write_family(name: str, architecture: str, out: Path, **flags: Any) -> Path:
+    values = config(name, architecture, {"vocab_size": 320, **flags})
+    built = config_class(name).from_dict({k: v for k, v in values.items() if k != "model_type"})
+    model_class(architecture)(built).save_pretrained(out)
+    return add_tokenizer(out)
+
+
+def test_a_family_whose_hidden_cannot_be_cut(tmp_path: Path, text: Path) -> None:
+    """Gemma multiplies by a power of the hidden size, and adds to the stream as Llama does."""
+    source = write_family("gemma", "GemmaForCausalLM", tmp_path / "m")
+    found = regrow.inspect(source)
+    assert found.derived
+    assert "hidden" not in [axis.name for axis in found.axes]
+    with pytest.raises(regrow.UserError, match=r"^hidden: gemma has no such axis, or none that"):
+        regrow.prune(source, tmp_path / "none", hidden=48)
+    made = regrow.prune(
+        source, tmp_path / "cut", layers=5, ffn=32, calibration=text, calibration_tokens=1_024,
+        refit_passes=1,
+    )  # fmt: skip
+    assert "refitted" in (tmp_path / "cut/README.md").read_text()
+    assert made.parameters < found.parameters
+    regrow.plan(source, params="60%")
+    regrow.plan(source, params="60%", text=text)
+
+
+def test_why_only_the_vocabulary_can_be_cut(tmp_path: Path) -> None:
+    values = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 24, "n_head": 4}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    found = regrow.inspect(tmp_path)
+    assert (found.vocabulary_only, found.derived) == (True, False)
+    assert found.why_vocabulary_only == "GPT2LMHeadModel has no field for the size of a head"
+
+
 @pytest.mark.parametrize("name", ["cohere2", "glm4", "olmo3", "smollm3"])
 def test_all_axes_are_cut_and_the_model_trains(name: str, tmp_path: Path, text: Path) -> None:
     architecture, flags, _ = DERIVED[name]
-    values = config(name, architecture, {"vocab_size": 320, **flags})
-    built = config_class(name).from_dict({k: v for k, v in values.items() if k != "model_type"})
-    model_class(architecture)(built).save_pretrained(tmp_path / "m")
-    add_tokenizer(tmp_path / "m")
-    found = regrow.inspect(tmp_path / "m")
-    assert found.derived
+    write_family(name, architecture, tmp_path / "m", **flags)
+    assert regrow.inspect(tmp_path / "m").derived
     sizes: dict[str, Any] = {"layers": 5, "ffn": 32, "hidden": 48, "heads": 2}
     regrow.prune(
         tmp_path / "m", tmp_path / "cut", calibration=text, calibration_tokens=1_024, **sizes

@@ -47,7 +47,7 @@ class Derived:
     them. `axes`: those that can be cut, in their order; the others in `paths` are fixed. `sites`
     and `inside_norms`: by axis, as in `Axis`. `tensors`: name pattern -> dimensions; numbers in
     them are of the tiny model. `lists`: config fields with one entry a layer. `divides`: the class
-    refuses a hidden size that is not a multiple of the heads.
+    refuses some hidden sizes that are not multiples of the heads.
     """
 
     model_type: str
@@ -102,19 +102,44 @@ class Derived:
                 for name in self.axes
             ),
             fixed={name: field for name, field in fields.items() if name not in self.axes},
-            tensors=dict(_with_numbers(self.tensors, shapes, values, self.head)),
-            head=HeadTensors(
-                self.head or "", self.embedding, bias=self.head_bias, ties_when_absent=True
-            ),
+            tensors=dict(self._with_numbers(shapes, values)),
+            head=HeadTensors(self.head or "", self.embedding, bias=self.head_bias),
             embeddings=tuple(self.embeddings),
             lists={path: LayerList("layer", _entry_of(lists[path])) for path in self.lists},
             constraints=(Divides("head", "hidden"),) if self.divides and both else (),
-            ignored=tuple(self.ignored),
+            ignored=tuple(f".*(?:{each}).*" for each in self._ignored),
             buffers=tuple(self.buffers),
             derived=True,
             pre_norm=self.pre_norm,
-            rotates=False,
         )
+
+    @property
+    def _ignored(self) -> list[str]:
+        """Regular expressions of names that transformers drops, to be searched for."""
+        return [*self.ignored, r"\.rotary_emb\.inv_freq$"]
+
+    def _with_numbers(
+        self, shapes: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int]
+    ) -> Iterator[tuple[str, str]]:
+        """The tensors of a file with their labels, in which numbers are those of the file."""
+        compiled = {
+            pattern: re.compile(re.escape(pattern).replace(r"\{layer\}", r"\d+"))
+            for pattern in self.tensors
+        }
+        shape_of: dict[str, tuple[int, ...]] = {}
+        for name, shape in shapes.items():
+            pattern = next((p for p, each in compiled.items() if each.fullmatch(name)), None)
+            if pattern is not None:
+                shape_of.setdefault(pattern, shape)
+            elif not any(re.search(each, name) for each in self._ignored):
+                raise NotDerivedError(f"{name}: {self.architecture} has no tensor of this name")
+        optional = {self.head, *self.buffers}
+        for pattern, label in self.tensors.items():
+            dims, actual = parse_dims(label).dimensions, shape_of.get(pattern, ())
+            if len(actual) == len(dims):
+                parts = zip(dims, actual, strict=True)
+                label = ", ".join(_with_number(each, size, sizes) for each, size in parts)
+            yield f"{pattern}?" if pattern in optional else pattern, label
 
 
 def _entry_of(entries: Sequence[Any]) -> Any:
@@ -202,30 +227,6 @@ def candidates(orders: Mapping[str, Sequence[tuple[str, ...]]]) -> Iterator[dict
     for picks in itertools.product(*choices):
         picked = dict(zip(choices, picks, strict=True))
         yield {name: ", ".join(picked[each] for each in dims) for name, dims in orders.items()}
-
-
-def _with_numbers(
-    tensors: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, ...]],
-    sizes: Mapping[str, int],
-    head: str | None,
-) -> Iterator[tuple[str, str]]:
-    """The tensors of a file with their labels, in which numbers are those of the file."""
-    compiled = {
-        pattern: re.compile(re.escape(pattern).replace(r"\{layer\}", r"\d+")) for pattern in tensors
-    }
-    shape_of: dict[str, tuple[int, ...]] = {}
-    for name, shape in shapes.items():
-        pattern = next((p for p, each in compiled.items() if each.fullmatch(name)), None)
-        if pattern is None:
-            raise NotDerivedError(f"{name}: the class has no tensor of this name")
-        shape_of.setdefault(pattern, shape)
-    for pattern, label in tensors.items():
-        dims, actual = parse_dims(label).dimensions, shape_of.get(pattern, ())
-        if len(actual) == len(dims):
-            parts = zip(dims, actual, strict=True)
-            label = ", ".join(_with_number(each, size, sizes) for each, size in parts)
-        yield f"{pattern}?" if pattern == head else pattern, label
 
 
 def _with_number(dimension: Dimension, size: int, sizes: Mapping[str, int]) -> str:

@@ -138,6 +138,11 @@ class Layout:
         experts = "expert" in kinds or len(repeated_axes(pattern)) > 1
         return "ffn" if "ffn" in kinds or experts else "norms"
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the hidden sizes, one for each residual stream, also where they are fixed."""
+        return tuple(name for name in self.sizes if axis_kind(name) == "hidden")
+
     def modules(self, patterns: Iterable[str], layer: tuple[str, int] | None = None) -> list[str]:
         """Names of the modules that patterns of the blueprint stand for, pattern by pattern.
 

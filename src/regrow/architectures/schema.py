@@ -220,13 +220,13 @@ class Blueprint:
     without a blueprint. `embeddings`: modules whose output is the residual stream before the first
     layer. `buffers`: stored tensors that are no parameters. `vocabulary_only`: this blueprint was
     made by asking the class (`checkpoint/vocabulary_blueprint.py`) and labels only the vocabulary;
-    all else is copied. `encoder_decoder`: whether such a blueprint is of an encoder-decoder; others
-    have stacks. `derived`: this blueprint was made by asking the class, too
-    (`checkpoint/derivation.py`); a cut writes out all sizes, since the class may take one from
-    another. `pre_norm`: whether what attention and ffn write is added to the residual stream as it
-    is, or times a constant, and is not normalised before or after the sum. `rotates`: whether the
-    norms over the residual stream are read by matrices only; the norm of mBART's embeddings writes
-    to the stream.
+    all else is copied. `reason`: why it is not of more. `encoder_decoder`: whether such a blueprint
+    is of an encoder-decoder; others have stacks. `derived`: this blueprint was made by asking the
+    class, too (`checkpoint/derivation.py`); a cut writes out all sizes, since the class may take
+    one from another. `pre_norm`: whether what attention and ffn write is added to the residual
+    stream as it is, or times a constant, and is not normalised before or after the sum. `rotates`:
+    whether the norms over the residual stream are read by matrices only; the norm of mBART's
+    embeddings writes to the stream.
     """
 
     model_type: str
@@ -246,6 +246,7 @@ class Blueprint:
     covers: tuple[Condition, ...] = ()
     buffers: tuple[str, ...] = ()
     vocabulary_only: bool = False
+    reason: str | None = None
     encoder_decoder: bool = False
     derived: bool = False
     pre_norm: bool = True

@@ -27,7 +27,11 @@ def bind_checkpoint(checkpoint: Checkpoint, blueprint: Blueprint | None = None) 
     if blueprint is None:
         blueprint = blueprint_of_class(checkpoint.config, shapes)
     elif holds_assembled(blueprint, shapes):
-        blueprint = vocabulary_blueprint(checkpoint.config, shapes)
+        blueprint = replace(
+            vocabulary_blueprint(checkpoint.config, shapes),
+            reason="the file holds the experts of a layer as one tensor; "
+            "save_pretrained(..., save_original_format=True) writes them one by one",
+        )
     names = parameter_names(blueprint, checkpoint.config, shapes)
     by_parameter = {names[name]: info for name, info in checkpoint.tensors.items()}
     embedding = by_parameter.get(blueprint.head.embedding)

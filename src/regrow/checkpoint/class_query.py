@@ -19,6 +19,11 @@ def query_class(query: Callable[..., Any], **arguments: Any) -> Any:
     """
     if "transformers" in sys.modules:
         return query(**arguments)
+    return in_subprocess(query, **arguments)
+
+
+def in_subprocess(query: Callable[..., Any], **arguments: Any) -> Any:
+    """As `query_class`, in a subprocess in any case."""
     process = subprocess.run(
         [sys.executable, "-P", "-m", __name__, query.__module__, query.__name__],
         input=json.dumps(arguments), capture_output=True, encoding="utf-8",

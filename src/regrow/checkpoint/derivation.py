@@ -10,7 +10,8 @@ cut.
 import copy
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Any
@@ -29,8 +30,8 @@ from regrow.architectures.derived import (
     orders_of,
     patterns_of,
 )
-from regrow.checkpoint.meta_check import ClassTensors, build_config, class_tensors, refusal_of
-from regrow.common.errors import UserError
+from regrow.checkpoint.meta_check import ClassTensors, build_config, class_tensors
+from regrow.common.errors import UserError, one_line
 from regrow.cuts.claims import (
     ProofError,
     check_claims,
@@ -43,6 +44,9 @@ from regrow.cuts.kept import Shared, kept_indices, position_after
 from regrow.models.networks import model_class
 
 _SIZES = {"vocab": 61, "hidden": 48, "ffn": 20, "head": 8, "kv_head": 4}
+_SMALL = "a small config"
+SEEDS = 3
+"""Each draws other weights and other cuts."""
 _LAYERS = 6
 """As many as the longest usual period after which kinds of layers repeat."""
 _POSITIONS = 64
@@ -72,8 +76,15 @@ def derive(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
         return {"derived": facts, "values": asked.values, "lists": asked.lists}
     except NotDerivedError as error:
         return {"refusal": str(error)}
-    except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
-        return {"refusal": refusal_of(error, architecture)}
+
+
+@contextmanager
+def _asking(architecture: str, what: str = "it") -> Iterator[None]:
+    """Context manager: whatever the class raises is its refusal."""
+    try:
+        yield
+    except Exception as error:
+        raise NotDerivedError(f"{architecture} refuses {what}: {one_line(str(error))}") from error
 
 
 class _Asked:
@@ -84,22 +95,21 @@ class _Asked:
 
         if architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
             raise NotDerivedError(f"{architecture} is no decoder that predicts the next token")
-        built = build_config(config)
+        with _asking(architecture):
+            built = build_config(config)
         if built.is_encoder_decoder or built.get_text_config() is not built:
             raise NotDerivedError(f"{architecture} is more than a decoder")
         self.config = config
-        self.all = built.to_dict()
+        with _asking(architecture):
+            self.all = built.to_dict()
+            fields = self._fields(built)
         self.paths: dict[str, str] = {}
         self.also: dict[str, str] = {}
         self.values: dict[str, int] = {}
-        for name, keys in FIELDS.items():
-            for key in keys:
-                path = built.attribute_map.get(key, key)
-                if isinstance(value := getattr(built, path, None), int):
-                    self.paths[name], self.values[name] = path, value
-                    if path != key:
-                        self.also[name] = key
-                    break
+        for name, (key, path, value) in fields.items():
+            self.paths[name], self.values[name] = path, value
+            if path != key:
+                self.also[name] = key
         for name in ("vocab", "hidden", "head", "layer"):
             if name not in self.paths:
                 raise NotDerivedError(f"its config has no {FIELDS[name][0]}")
@@ -115,6 +125,18 @@ class _Asked:
             if isinstance(value, list) and len(value) == layers and not _NAMES.search(path)
         }
 
+    @staticmethod
+    def _fields(built: Any) -> dict[str, tuple[str, str, int]]:
+        """By axis or fixed size: the usual name of its field, its name here, and its value."""
+        found = {}
+        for name, keys in FIELDS.items():
+            for key in keys:
+                path = built.attribute_map.get(key, key)
+                if type(value := getattr(built, path, None)) is int:
+                    found[name] = key, path, value
+                    break
+        return found
+
     def facts(self) -> dict[str, Any]:
         return {"paths": self.paths, "also": self.also, "lists": sorted(self.lists)}
 
@@ -124,15 +146,15 @@ class _Asked:
         The size of a head stays, since further fields may hold parts of it.
         """
         small = copy.deepcopy(dict(self.config))
-        layers = min(_LAYERS, self.values["layer"])
+        layers = min(_LAYERS, max(self.values["layer"], 2))
         for path, value in self.lists.items():
             small[path] = value[:layers]
         for path, value in self.all.items():
             if path.endswith("_token_id") and value is not None:
                 small[path] = {"pad_token_id": 0, "bos_token_id": 1}.get(path, 2)
-            elif isinstance(value, int) and "position" in path:
+            elif type(value) is int and "position" in path:
                 small[path] = min(value, _POSITIONS)
-            elif isinstance(value, int) and path in _SHORT:
+            elif type(value) is int and path in _SHORT:
                 small[path] = _SHORT[path]
         small["tie_word_embeddings"] = self.tied
         sizes = {**_SIZES, "layer": layers, "head_dim": self.values["head_dim"]}
@@ -146,16 +168,16 @@ class _Asked:
 def _proved(tiny_json: str, architecture: str, facts_json: str) -> dict[str, Any]:
     """A `Derived` as a dict, all claims of which hold on a tiny model."""
     tiny, facts = json.loads(tiny_json), json.loads(facts_json)
-    trial = _Trial(tiny, architecture, facts["paths"])
+    trial = _Trial(tiny, architecture, facts["paths"], facts["lists"])
     found = [_derived(trial, tensors, facts) for tensors in candidates(trial.orders())]
     first: ProofError | None = None
     with in_float64():
-        for given_up in _GIVEN_UP:
+        axes_tried = [
+            tuple(axis for axis in found[0].axes if axis not in given_up) for given_up in _GIVEN_UP
+        ]
+        for axes in dict.fromkeys(axes_tried):
             for each in found:
-                axes = [axis for axis in each.axes if axis not in given_up]
-                if given_up and len(axes) == len(each.axes):
-                    continue
-                tried = replace(each, axes=axes)
+                tried = replace(each, axes=list(axes))
                 try:
                     adds = trial.prove(tried)
                 except ProofError as error:
@@ -221,16 +243,21 @@ class _Trial:
     """A class at tiny sizes."""
 
     def __init__(
-        self, tiny: Mapping[str, Any], architecture: str, paths: Mapping[str, str]
+        self,
+        tiny: Mapping[str, Any],
+        architecture: str,
+        paths: Mapping[str, str],
+        lists: Sequence[str],
     ) -> None:
-        self.tiny, self.architecture, self.paths = tiny, architecture, paths
+        self.tiny, self.architecture = tiny, architecture
+        self.paths, self.lists = paths, lists
         self.sizes = {name: tiny[path] for name, path in paths.items()}
         self.found = self._tensors()
         if self.found.embedding is None:
             raise NotDerivedError(f"{architecture} has no input embedding")
         if self._tensors(head_dim=2 * self.sizes["head_dim"]).shapes == self.found.shapes:
             raise NotDerivedError(f"{architecture} has no field for the size of a head")
-        with torch.device("meta"):
+        with _asking(architecture, _SMALL), torch.device("meta"):
             model = model_class(architecture)(build_config(tiny))
         self.modules = dict(model.named_modules())
 
@@ -241,14 +268,15 @@ class _Trial:
         return config
 
     def _tensors(self, **sizes: int) -> ClassTensors:
-        return class_tensors(self._config(**sizes), self.architecture)
+        with _asking(self.architecture, _SMALL):
+            return class_tensors(self._config(**sizes), self.architecture)
 
     @property
     def divides(self) -> bool:
         """Whether the class refuses a hidden size that is not a multiple of the heads."""
         try:
             self._tensors(hidden=self.sizes["hidden"] + 2)
-        except Exception:  # noqa: BLE001 - whatever the class raises is its refusal
+        except NotDerivedError:
             return True
         return False
 
@@ -256,12 +284,15 @@ class _Trial:
         """For each pattern of names, the ways in which its dimensions may lie along the axes."""
         layers = self.sizes["layer"]
         fewer = dict(self.tiny)
-        for path, value in self.tiny.items():
-            if isinstance(value, list) and len(value) == layers:
-                fewer[path] = value[: layers - 1]
+        for path in self.lists:
+            fewer[path] = self.tiny[path][: layers - 1]
         fewer[self.paths["layer"]] = layers - 1
-        names = class_tensors(fewer, self.architecture).shapes
+        with _asking(self.architecture, _SMALL):
+            names = class_tensors(fewer, self.architecture).shapes
         patterns = patterns_of(self.found.shapes, names, layers)
+        for name, shape in self.found.shapes.items():
+            if len(shape) > 2:
+                raise NotDerivedError(f"{name}: neither a matrix nor a vector")
         larger = {}
         for axis in ("vocab", "hidden", "ffn", "kv_head", "head"):
             if axis in self.paths:
@@ -271,12 +302,13 @@ class _Trial:
         found = {}
         for pattern, members in patterns.items():
             first = members[0]
-            if len(self.found.shapes[first]) > 2:
-                raise NotDerivedError(f"{first}: neither a matrix nor a vector")
             if len({self.found.shapes[name] for name in members}) > 1:
                 raise NotDerivedError(f"{first}: not all layers have its shape")
             grown = {axis: shapes[first] for axis, shapes in larger.items()}
             found[pattern] = orders_of(self.found.shapes[first], grown, self.sizes)
+            constant = [dims[0] for dims in found[pattern] if dims[0].isdigit()]
+            if constant and len(found[pattern]) > 1 and "{layer}" in pattern:
+                raise NotDerivedError(f"{first}: a size of {constant[0]} that no field gives")
         return found
 
     def prove(self, derived: Derived) -> bool:
@@ -284,7 +316,6 @@ class _Trial:
 
         Raises ProofError where a claim does not hold.
         """
-        random = np.random.default_rng(0)
         tied = self.found.tied if self.tiny["tie_word_embeddings"] else set()
         shapes = {n: s for n, s in self.found.shapes.items() if n not in tied}
         lists = {path: self.tiny[path] for path in derived.lists}
@@ -293,27 +324,31 @@ class _Trial:
             layout = bind(blueprint, self.tiny, shapes)
         except UserError as error:
             raise ProofError(f"bind: {error}") from None
-        state = {name: random_values(shape, random) for name, shape in shapes.items()}
-        model = self._model(self.tiny, state)
+        for seed in range(SEEDS):
+            random = np.random.default_rng(seed)
+            state = {name: random_values(shape, random) for name, shape in shapes.items()}
+            model = self._model(self.tiny, state)
 
-        def carved(cut: Cut) -> Any:
-            layers = {"layer": cut.layers("layer", self.sizes["layer"]).tolist()}
-            config = cut_config(layout, cut.sizes, layers)
-            try:
+            def carved(cut: Cut, state: Mapping[str, Tensor] = state) -> Any:
+                layers = {"layer": cut.layers("layer", self.sizes["layer"]).tolist()}
+                config = cut_config(layout, cut.sizes, layers)
                 return self._model(config, _carved(state, layout, cut))
-            except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
-                raise ProofError(f"{cut.words()}: {error}") from None
 
-        check_claims(model, layout, "tiny", carved, random)
+            check_claims(model, layout, "tiny", carved, random, alone=True)
         return _adds_to_stream(model, layout)
 
     def _model(self, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Any:
         """A model in float64 with these weights."""
         cls = model_class(self.architecture)
-        model = cls._from_config(
-            build_config(config), dtype=torch.float64, attn_implementation="eager"
-        )
-        missing, unexpected = model.load_state_dict(state, strict=False)
+        try:
+            model = cls._from_config(
+                build_config(config), dtype=torch.float64, attn_implementation="eager"
+            )
+            missing, unexpected = model.load_state_dict(state, strict=False)
+        except Exception as error:
+            raise ProofError(
+                f"{self.architecture} refuses a cut: {one_line(str(error))}"
+            ) from error
         if lost := [*unexpected, *(n for n in missing if n not in self.found.tied)]:
             raise ProofError(f"{lost[0]}: not a tensor of both models")
         return model.eval()

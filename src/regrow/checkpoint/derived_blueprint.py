@@ -1,50 +1,44 @@
 """A blueprint for an architecture that has none, derived from its class and proved."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from regrow.architectures.derived import Derived, NotDerivedError
 from regrow.architectures.schema import Blueprint
-from regrow.checkpoint.class_query import query_class
+from regrow.checkpoint.class_query import in_subprocess
 from regrow.checkpoint.meta_check import Shapes
 from regrow.checkpoint.vocabulary_blueprint import architecture_of, vocabulary_blueprint
 
+run: Callable[..., Any] = in_subprocess
+"""How a class is asked: in a process of its own, since a proof makes float32 float64 for all
+threads, and draws random numbers.
+"""
+
 
 def blueprint_of_class(config: Mapping[str, Any], shapes: Shapes) -> Blueprint:
-    """A blueprint that is derived from the class, or else one of the vocabulary alone.
+    """A blueprint of a decoder that is derived from its class, or else one of its vocabulary alone.
+
+    `shapes`: of the tensors in the files, by name.
 
     Raises UserError as `vocabulary_blueprint` does.
     """
-    return derived_blueprint(config, shapes) or vocabulary_blueprint(config, shapes)
-
-
-def derived_blueprint(config: Mapping[str, Any], shapes: Shapes) -> Blueprint | None:
-    """A blueprint of a decoder for this checkpoint; None if there is none that can be proved.
-
-    `shapes`: of the tensors in the files, by name.
-    """
     facts = _derive(json.dumps(config, sort_keys=True), architecture_of(config))
-    if "refusal" in facts:
-        return None
-    derived = Derived(**facts["derived"])
-    try:
-        return derived.blueprint(shapes, facts["values"], facts["lists"])
-    except NotDerivedError:
-        return None
-
-
-def why_not_derived(config: Mapping[str, Any]) -> str | None:
-    """Why no blueprint can be derived for the class of this config; None if one can be."""
-    found = _derive(json.dumps(config, sort_keys=True), architecture_of(config))
-    reason: str | None = found.get("refusal")
-    return reason
+    reason = facts.get("refusal")
+    if reason is None:
+        try:
+            return Derived(**facts["derived"]).blueprint(shapes, facts["values"], facts["lists"])
+        except NotDerivedError as error:
+            reason = str(error)
+    return replace(vocabulary_blueprint(config, shapes), reason=reason)
 
 
 @lru_cache(maxsize=64)
 def _derive(config: str, architecture: str) -> dict[str, Any]:
-    found: dict[str, Any] = query_class(ask, config=json.loads(config), architecture=architecture)
+    arguments = {"config": json.loads(config), "architecture": architecture}
+    found: dict[str, Any] = run(ask, **arguments)
     return found
 
 

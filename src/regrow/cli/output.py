@@ -94,7 +94,7 @@ def print_inspection(found: "Inspection", as_json: bool) -> None:
     if found.vocabulary_only:
         OUT.print("no blueprint for this class: only its vocabulary can be cut")
         if found.why_vocabulary_only is not None:
-            OUT.print(f"none could be derived: {found.why_vocabulary_only}")
+            OUT.print(f"since {found.why_vocabulary_only}")
     if found.derived:
         OUT.print("the blueprint was derived from the class, and proved on a small network")
     training = _gigabytes(found.parameters * 16)

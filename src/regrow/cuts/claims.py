@@ -25,6 +25,7 @@ from torch import Tensor
 
 from regrow.architectures import Axis, Blueprint, Layout
 from regrow.architectures.linked import linked_axes
+from regrow.common.errors import one_line
 from regrow.cuts.choose_indices import choose
 from regrow.cuts.cut import AxisCut, Cut
 from regrow.cuts.silence import silenced
@@ -57,16 +58,24 @@ class ProofError(Exception):
 
 
 def check_claims(
-    model: Any, layout: Layout, fingerprint: str, carved: MakeCarved, random: np.random.Generator
+    model: Any,
+    layout: Layout,
+    fingerprint: str,
+    carved: MakeCarved,
+    random: np.random.Generator,
+    *,
+    alone: bool = False,
 ) -> tuple[Finding, ...]:
     """Compare the carved with the silenced model for all claims; returns all comparisons.
 
     `model`: of `layout`, tiny, with random parameters in float64. Call it inside `in_float64`.
+    `alone`: in addition, each axis is cut alone, and each layer is dropped alone.
 
     Raises ProofError at the first claim that does not hold.
     """
     findings = []
-    for claim, cut in _claims(layout, fingerprint, random):
+    more = _claims_alone(layout, fingerprint, random) if alone else ()
+    for claim, cut in itertools.chain(more, _claims(layout, fingerprint, random)):
         difference = _difference(model, carved(cut), layout, cut, random)
         finding = Finding(f"{claim}: {cut.words()}", difference)
         if not finding.holds:
@@ -112,6 +121,25 @@ def _claims(
     choices = linked_sizes(layout)
     for axis in layout.blueprint.axes:
         yield f"cut {axis.name}", _random_cut(axis, choices, layout, fingerprint, random)
+
+
+def _claims_alone(
+    layout: Layout, fingerprint: str, random: np.random.Generator
+) -> Iterator[tuple[str, Cut]]:
+    """Each layer is dropped, and each other axis is cut, while all else stays."""
+    choices = linked_sizes(layout)
+    for axis in layout.blueprint.axes:
+        size = layout.sizes[axis.name]
+        if axis.kind == "layer":
+            for index in range(size):
+                keep = np.delete(np.arange(size), index)
+                yield (
+                    f"drop {axis.name} {index}",
+                    Cut(fingerprint, {axis.name: AxisCut(size, keep)}),
+                )
+            continue
+        linked = next(each for each in choices if axis.name in each[0])
+        yield f"cut {axis.name}", _random_cut(axis, [linked], layout, fingerprint, random)
 
 
 def _permutation(axis: Axis, layout: Layout, fingerprint: str, random: np.random.Generator) -> Cut:
@@ -195,7 +223,10 @@ def _logits(blueprint: Blueprint, model: Any, ids: Tensor) -> Tensor:
     if blueprint.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids.flip(1)
         inputs["decoder_attention_mask"] = torch.ones_like(ids)
-    logits: Tensor = model(**inputs).logits
+    try:
+        logits: Tensor = model(**inputs).logits
+    except Exception as error:
+        raise ProofError(f"the network does not run: {one_line(str(error))}") from error
     return logits
 
 

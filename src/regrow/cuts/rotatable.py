@@ -19,7 +19,7 @@ def rotation_problem(layout: Layout) -> str | None:
     if name is None:
         return f"{blueprint.model_type} has no axis hidden that is one for all its layers"
     if blueprint.derived:
-        return f"{blueprint.model_type} has no blueprint that says how its norms are read"
+        return f"the blueprint of {blueprint.model_type} is derived, and does not say what norms do"
     if not (blueprint.pre_norm and blueprint.rotates):
         return f"{blueprint.model_type} normalises what is in its residual stream"
     if any(axis.kind == "expert" for axis in blueprint.axes):

@@ -77,8 +77,7 @@ class StageTraining:
         if not self.alone_tokens:  # without layers, a blueprint has no hidden size either
             return StageTime(recovery, 0.0)
         alone = on_cpu.seconds_of_layers(self.layout, _row(self.layout), self.alone_tokens)
-        axes = self.layout.blueprint.axes
-        width = max(self.layout.sizes[axis.name] for axis in axes if axis.kind == "hidden")
+        width = max(self.layout.sizes[name] for name in self.layout.streams)
         return StageTime(recovery, alone * (_TURNED if width <= STEP_TOKENS else 1.0))
 
 

@@ -53,7 +53,7 @@ class Stream:
 
 def read_by(layout: Layout) -> dict[str, LabelledTensor]:
     """The matrices that read the residual stream, the head among them, by module."""
-    streams = {each.name for each in layout.blueprint.axes if each.kind == "hidden"}
+    streams = set(layout.streams)
     head = layout.blueprint.head.weight
     found = {}
     for label in layout.distinct_tensors:

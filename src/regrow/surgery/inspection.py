@@ -6,7 +6,6 @@ from pathlib import Path
 
 from regrow.architectures import Axis, Layout
 from regrow.checkpoint.bind import parameters_counted_once
-from regrow.checkpoint.derived_blueprint import why_not_derived
 from regrow.checkpoint.model_directory import ModelDirectory
 
 _LISTED = 6
@@ -54,7 +53,7 @@ class Inspection:
     vocabulary_only: bool
     """The architecture has no blueprint, so only its vocabulary can be cut."""
     why_vocabulary_only: str | None
-    """Why no blueprint was derived from its class; None if there is a blueprint."""
+    """Why there is no blueprint of more; None if there is one."""
     derived: bool
     """The blueprint was derived from the class of the model, and proved on a small network."""
 
@@ -83,7 +82,7 @@ def inspect_model(model: ModelDirectory) -> Inspection:
         model.bytes_by_type,
         layout.ignored,
         blueprint.vocabulary_only,
-        why_not_derived(layout.config) if blueprint.vocabulary_only else None,
+        blueprint.reason,
         blueprint.derived,
     )
 

@@ -93,12 +93,15 @@ def _by_axis(layout: Layout, option: str, value: Any) -> list[tuple[Axis, Any]]:
     axes = [axis for axis in layout.blueprint.axes if axis.kind == _KINDS[option]]
     if not axes and layout.blueprint.vocabulary_only:
         name = layout.blueprint.architectures[0]  # another class of the family may have a blueprint
-        raise UserError(f"{name} has no blueprint; only its vocabulary can be cut", key=option)
+        raise UserError(
+            f"{name} has no blueprint; only its vocabulary can be cut (regrow inspect says why)",
+            key=option,
+        )
     if not axes:
         experts = option == "ffn" and any(a.kind == "expert" for a in layout.blueprint.axes)
         instead = "; its experts can be cut, so give experts" if experts else ""
         if layout.blueprint.derived:
-            instead = " that could be proved; regrow inspect lists those that can be cut"
+            instead = ", or none that could be proved; regrow inspect lists those that can be cut"
         raise UserError(f"{kind} has no such axis{instead}", key=option)
     if not isinstance(value, Mapping):
         fields = {axis.field.path for axis in axes}

@@ -120,7 +120,7 @@ def _bytes_beside_states(layout: Layout, sizes: Mapping[str, int], tokens: int, 
 def _read_by_experts(layout: Layout) -> int:
     """How many numbers a token its experts keep until their backward pass."""
     active, width = (layout.sizes.get(name, 0) for name in (ACTIVE_EXPERTS, EXPERT_WIDTH))
-    hidden = max(layout.sizes[axis.name] for axis in layout.blueprint.axes if axis.kind == "hidden")
+    hidden = max(layout.sizes[name] for name in layout.streams)
     return active * (2 * hidden + 4 * width)
 
 
@@ -151,7 +151,7 @@ def _biased_heads(layout: Layout) -> int:
 def _widths(layout: Layout, sizes: Mapping[str, int]) -> tuple[int, int]:
     """The original's hidden size, and the most inputs of a matrix of the cut model."""
     axes, after = layout.blueprint.axes, {**layout.sizes, **sizes}
-    width = max(layout.sizes[axis.name] for axis in axes if axis.kind == "hidden")
+    width = max(layout.sizes[name] for name in layout.streams)
     labels = {label.parameter: label for label in layout.tensors.values()}
     writing = (
         labels[f"{module}.weight"].dims.dimensions[1].size(after)
