@@ -30,6 +30,7 @@ from regrow.architectures.derived import (
     orders_of,
     patterns_of,
 )
+from regrow.architectures.dims import parse_dims
 from regrow.checkpoint.meta_check import ClassTensors, build_config, class_tensors
 from regrow.common.errors import UserError, one_line
 from regrow.cuts.claims import (
@@ -189,11 +190,7 @@ def _proved(tiny_json: str, architecture: str, facts_json: str) -> dict[str, Any
 
 def _derived(trial: "_Trial", tensors: Mapping[str, str], facts: Mapping[str, Any]) -> Derived:
     """What one labelling of the tensors gives."""
-    used = {
-        name
-        for label in tensors.values()
-        for name in label.replace("*", " ").replace(",", " ").split()
-    }
+    used = {name for label in tensors.values() for name in parse_dims(label).names}
     sites: dict[str, list[str]] = {"hidden": [], "ffn": [], "head": []}
     inside_norms: dict[str, list[str]] = {"head": [], "kv_head": []}
     embeddings = []
