@@ -57,12 +57,12 @@ def write_family(name: str, architecture: str, out: Path, **flags: Any) -> Path:
 
 
 def test_a_family_whose_hidden_cannot_be_cut(tmp_path: Path, text: Path) -> None:
-    """Gemma multiplies by a power of the hidden size, and adds to the stream as Llama does."""
-    source = write_family("gemma", "GemmaForCausalLM", tmp_path / "m")
+    """OLMo's norms have no weights; it adds to the stream as Llama does."""
+    source = write_family("olmo", "OlmoForCausalLM", tmp_path / "m")
     found = regrow.inspect(source)
     assert found.derived
     assert "hidden" not in [axis.name for axis in found.axes]
-    with pytest.raises(regrow.UserError, match=r"^hidden: gemma has no such axis, or none that"):
+    with pytest.raises(regrow.UserError, match=r"^hidden: olmo has no such axis, or none that"):
         regrow.prune(source, tmp_path / "none", hidden=48)
     made = regrow.prune(
         source, tmp_path / "cut", layers=5, ffn=32, calibration=text, calibration_tokens=1_024,
@@ -82,7 +82,7 @@ def test_why_only_the_vocabulary_can_be_cut(tmp_path: Path) -> None:
     assert found.why_vocabulary_only == "GPT2LMHeadModel has no field for the size of a head"
 
 
-@pytest.mark.parametrize("name", ["cohere2", "glm4", "olmo3", "smollm3"])
+@pytest.mark.parametrize("name", ["cohere2", "gemma", "glm4", "olmo3", "smollm3"])
 def test_all_axes_are_cut_and_the_model_trains(name: str, tmp_path: Path, text: Path) -> None:
     architecture, flags, _ = DERIVED[name]
     write_family(name, architecture, tmp_path / "m", **flags)

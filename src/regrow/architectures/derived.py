@@ -15,6 +15,7 @@ from regrow.architectures.schema import (
     Blueprint,
     Divides,
     Field,
+    Fold,
     HeadTensors,
     LayerList,
 )
@@ -47,7 +48,9 @@ class Derived:
     them. `axes`: those that can be cut, in their order; the others in `paths` are fixed. `sites`
     and `inside_norms`: by axis, as in `Axis`. `tensors`: name pattern -> dimensions; numbers in
     them are of the tiny model. `lists`: config fields with one entry a layer. `divides`: the class
-    refuses some hidden sizes that are not multiples of the heads.
+    refuses some hidden sizes that are not multiples of the heads. `last_norm`: the weight of the
+    norm in front of the head. `norm_offset`: the class multiplies the embedding by the root of the
+    hidden size, and adds this number to the weight of a norm; None if it does not multiply.
     """
 
     model_type: str
@@ -62,11 +65,13 @@ class Derived:
     embedding: str
     head: str | None
     head_bias: str | None
+    last_norm: str | None
     embeddings: Sequence[str]
     ignored: Sequence[str]
     buffers: Sequence[str]
     divides: bool
     pre_norm: bool
+    norm_offset: float | None = None
 
     def blueprint(
         self,
@@ -107,11 +112,23 @@ class Derived:
             embeddings=tuple(self.embeddings),
             lists={path: LayerList("layer", _entry_of(lists[path])) for path in self.lists},
             constraints=(Divides("head", "hidden"),) if self.divides and both else (),
+            folds=self._folds,
             ignored=tuple(f".*(?:{each}).*" for each in self._ignored),
             buffers=tuple(self.buffers),
             derived=True,
             pre_norm=self.pre_norm,
         )
+
+    @property
+    def _folds(self) -> tuple[Fold, ...]:
+        """Those of Gemma (docs/blueprints.md, Folds)."""
+        if self.norm_offset is None or self.last_norm is None:
+            return ()
+        of_embedding = [Fold(self.embedding, "hidden", power=-0.5)]
+        if self.head is not None:  # where the file stores it, too
+            of_embedding.append(Fold(self.head, "hidden", power=-0.5, tied=True))
+        offset = self.norm_offset
+        return *of_embedding, Fold(self.last_norm, "hidden", power=0.5, offset=offset, tied=True)
 
     @property
     def _ignored(self) -> list[str]:

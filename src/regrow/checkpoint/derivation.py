@@ -8,6 +8,7 @@ cut.
 """
 
 import copy
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,6 +56,8 @@ _SHORT = {"sliding_window": 4, "attention_chunk_size": 4, "window_size": 4}
 """Shorter than the text that is compared, so that kinds of layers differ."""
 _NAMES = re.compile("_token_ids?$|^architectures$")
 """Lists that have no entries of layers, whatever their length."""
+_NORM_OFFSETS = (None, 1.0, 0.0)
+"""Tried in this order: `Derived.norm_offset`."""
 _GIVEN_UP = (
     (), ("hidden",), ("kv_head", "head"), ("ffn",), ("hidden", "kv_head", "head"),
     ("hidden", "ffn"), ("ffn", "kv_head", "head"),
@@ -177,8 +180,9 @@ def _proved(tiny_json: str, architecture: str, facts_json: str) -> dict[str, Any
             tuple(axis for axis in found[0].axes if axis not in given_up) for given_up in _GIVEN_UP
         ]
         for axes in dict.fromkeys(axes_tried):
-            for each in found:
-                tried = replace(each, axes=list(axes))
+            offsets = _NORM_OFFSETS if "hidden" in axes else _NORM_OFFSETS[:1]
+            for each, offset in itertools.product(found, offsets):
+                tried = replace(each, axes=list(axes), norm_offset=offset)
                 try:
                     adds = trial.prove(tried)
                 except ProofError as error:
@@ -228,6 +232,7 @@ def _derived(trial: "_Trial", tensors: Mapping[str, str], facts: Mapping[str, An
         embedding=found.embedding,
         head=found.head,
         head_bias=biases[0] if biases else None,
+        last_norm=next((f"{n}.weight" for n in sites["hidden"] if "{layer}" not in n), None),
         embeddings=embeddings,
         ignored=found.ignored,
         buffers=sorted(found.optional),
@@ -364,6 +369,10 @@ def _carved(state: Mapping[str, Tensor], layout: Layout, cut: Cut) -> dict[str, 
             keep = kept_indices(dimension, position, layout, cut, shared)
             if keep is not None:
                 tensor = tensor.index_select(number, torch.from_numpy(np.array(keep)))
+        for fold in layout.folds():
+            if fold.tensor == name and fold.axis in cut.axes:
+                ratio = cut.axes[fold.axis].kept / layout.sizes[fold.axis]
+                tensor = (tensor + fold.offset) * ratio**fold.power - fold.offset
         kept[label.renamed(position) if label.layer else name] = tensor
     return kept
 
