@@ -1,5 +1,6 @@
 """Blueprints derived from classes: they agree with written ones, and hold only what was proved."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from regrow.architectures import Blueprint, bind
 from regrow.architectures.gemma2 import GEMMA2
@@ -18,8 +20,9 @@ from regrow.architectures.olmo2 import OLMO2
 from regrow.architectures.phi3 import PHI3
 from regrow.architectures.qwen import QWEN2, QWEN3
 from regrow.checkpoint import derivation
+from regrow.checkpoint.class_query import in_subprocess
 from regrow.checkpoint.derivation import derive
-from regrow.checkpoint.derived_blueprint import blueprint_of_class
+from regrow.checkpoint.derived_blueprint import ask, blueprint_of_class
 from regrow.common.errors import UserError
 from tests.tiny import tiny_shapes
 
@@ -171,6 +174,16 @@ def test_a_head_that_is_missing_is_an_error() -> None:
     del shapes["lm_head.weight"]
     with pytest.raises(UserError, match=r"lm_head\.weight: missing, though config.json says that"):
         bind(blueprint_of_class(tiny, shapes), tiny, shapes)
+
+
+def test_a_process_of_its_own_finds_the_same() -> None:
+    """With as many draws as for users; the tests ask in their own process, with one draw."""
+    whole = config("smollm3", "SmolLM3ForCausalLM", {})
+    asked: dict[str, Any] = {"config": whole, "architecture": "SmolLM3ForCausalLM"}
+    before = torch.random.get_rng_state()
+    found = in_subprocess(ask, **asked)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert found == json.loads(json.dumps(ask(**asked)))
 
 
 def test_the_module_that_asks_is_light() -> None:

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from regrow.checkpoint.header import TensorInfo, read_header
 from regrow.common.errors import UserError
-from regrow.surgery.kept_bytes import Scaling, Selection, stream
+from regrow.cuts.kept import Scaling
+from regrow.surgery.kept_bytes import Selection, stream
 from tests.surgery.carving import raw
 
 Keep = tuple[NDArray[np.int64] | None, ...]

@@ -192,8 +192,8 @@ def orders_of(
 ) -> list[tuple[str, ...]]:
     """For each dimension of a tensor, the ways in which it may lie along the axes.
 
-    `shape`: at `sizes`. `larger`: by axis, the shape where the size of this axis is doubled, and by
-    `head_dim`. An axis whose size does not change the tensor may be absent.
+    `shape`: at `sizes`, which also has `head_dim`. `larger`: by axis, the shape where the size of
+    this axis is doubled.
 
     Raises NotDerivedError where a dimension grows in another way.
     """

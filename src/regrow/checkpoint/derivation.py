@@ -42,7 +42,7 @@ from regrow.cuts.claims import (
     silent_transformers,
 )
 from regrow.cuts.cut import Cut
-from regrow.cuts.kept import Shared, kept_indices, position_after
+from regrow.cuts.kept import Shared, kept_indices, position_after, scalings_of
 from regrow.models.networks import model_class
 
 _SIZES = {"vocab": 61, "hidden": 48, "ffn": 20, "head": 8, "kv_head": 4}
@@ -333,7 +333,10 @@ class _Trial:
 
             def carved(cut: Cut, state: Mapping[str, Tensor] = state) -> Any:
                 layers = {"layer": cut.layers("layer", self.sizes["layer"]).tolist()}
-                config = cut_config(layout, cut.sizes, layers)
+                try:
+                    config = cut_config(layout, cut.sizes, layers)
+                except UserError as error:
+                    raise ProofError(str(error)) from None
                 return self._model(config, _carved(state, layout, cut))
 
             check_claims(model, layout, "tiny", carved, random, alone=True)
@@ -359,6 +362,7 @@ class _Trial:
 def _carved(state: Mapping[str, Tensor], layout: Layout, cut: Cut) -> dict[str, Tensor]:
     """What a cut keeps of the weights."""
     shared: Shared = {}
+    scalings = scalings_of(layout, cut)
     kept = {}
     for name, tensor in state.items():
         label = layout.tensors[name]
@@ -369,10 +373,8 @@ def _carved(state: Mapping[str, Tensor], layout: Layout, cut: Cut) -> dict[str, 
             keep = kept_indices(dimension, position, layout, cut, shared)
             if keep is not None:
                 tensor = tensor.index_select(number, torch.from_numpy(np.array(keep)))
-        for fold in layout.folds():
-            if fold.tensor == name and fold.axis in cut.axes:
-                ratio = cut.axes[fold.axis].kept / layout.sizes[fold.axis]
-                tensor = (tensor + fold.offset) * ratio**fold.power - fold.offset
+        if name in scalings:
+            tensor = scalings[name].applied(tensor)
         kept[label.renamed(position) if label.layer else name] = tensor
     return kept
 
@@ -393,16 +395,13 @@ def _adds_to_stream(model: nn.Module, layout: Layout) -> bool:
     random = torch.Generator().manual_seed(0)
     for number in range(layout.sizes["layer"]):
         place = ("layer", number)
-        (layer,) = (
-            model.get_submodule(n)
-            for n in layout.modules(layout.blueprint.axis("layer").sites, place)
-        )
-        writers = [
-            model.get_submodule(n) for each in sites.values() for n in layout.modules(each, place)
-        ]
+        (layer,) = modules(layout.blueprint.axis("layer").sites, place)
+        writers = [module for each in sites.values() for module in modules(each, place)]
         for writes in (None, *writers):
             values = torch.randn(1, 8, layout.sizes["hidden"], generator=random)
             added = _added(model, layer, {w: values * (w is writes) for w in writers}, ids)
+            if added is None:
+                return False
             factor = (added * values).sum() / (values * values).sum()
             expected = values * factor * (writes is not None)
             if (writes is not None and not factor) or (added - expected).abs().max() > 1e-9:
@@ -412,8 +411,11 @@ def _adds_to_stream(model: nn.Module, layout: Layout) -> bool:
 
 def _added(
     model: nn.Module, layer: nn.Module, written: Mapping[nn.Module, Tensor], ids: Tensor
-) -> Tensor:
-    """The output of a layer less its input, where modules write given values."""
+) -> Tensor | None:
+    """The output of a layer less its input, where modules write given values.
+
+    None if the network does not run with values of this shape in their place.
+    """
     seen: list[Tensor] = []
 
     def observe(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -428,6 +430,8 @@ def _added(
     try:
         with torch.no_grad():
             model(input_ids=ids, use_cache=False)
+    except Exception:  # noqa: BLE001 - the class may raise anything
+        return None
     finally:
         for handle in handles:
             handle.remove()

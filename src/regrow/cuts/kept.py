@@ -1,4 +1,7 @@
-"""Where a tensor goes in a cut, and what stays of it."""
+"""Where a tensor goes in a cut, what stays of it, and by what it is scaled."""
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -55,3 +58,27 @@ def kept_indices(
         rows = {name: axis.row(position) for name, axis in axes.items()}
         shared[key] = dimension.indices(layout.sizes, rows)
     return shared[key]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Each value w becomes (w + offset) * factor - offset."""
+
+    factor: float
+    offset: float
+
+    def applied(self, values: Any) -> Any:
+        """`values`: an array or a tensor; the result has the same type."""
+        return (values + self.offset) * self.factor - self.offset
+
+
+def scalings_of(layout: Layout, cut: Cut) -> dict[str, Scaling]:
+    """What the folds of a cut do, by parameter."""
+    scalings: dict[str, Scaling] = {}
+    for fold in layout.folds():
+        if fold.axis in cut.axes and cut.axes[fold.axis].kept != layout.sizes[fold.axis]:
+            ratio = cut.axes[fold.axis].kept / layout.sizes[fold.axis]
+            if fold.tensor in scalings:
+                raise ValueError(f"{fold.tensor} has two folds")
+            scalings[fold.tensor] = Scaling(ratio**fold.power, fold.offset)
+    return scalings

@@ -24,9 +24,9 @@ from regrow.checkpoint.writer import WeightFile, partial_directory, publish, sma
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
 from regrow.cuts.cut import Cut
-from regrow.cuts.kept import Shared, expert_after, kept_indices, position_after
+from regrow.cuts.kept import Shared, expert_after, kept_indices, position_after, scalings_of
 from regrow.surgery.computed import Computed, stream_computed
-from regrow.surgery.kept_bytes import FLOATS, Scaling, Selection, stream
+from regrow.surgery.kept_bytes import FLOATS, Selection, stream
 
 BUFFER_BYTES = 1 << 20  # larger buffers leave the CPU cache, and took up to twice the CPU time
 _THREADS = 2
@@ -124,7 +124,7 @@ def plan_carve(
     `config`: of the result. `files`: further small files of the result. `max_shard_bytes`: the most
     bytes of tensors in a shard, unless one tensor alone is larger.
     """
-    scalings = _scalings(layout, cut)
+    scalings = scalings_of(layout, cut)
     shared: Shared = {}
     outputs = []
     for name, info in checkpoint.tensors.items():
@@ -177,17 +177,6 @@ def carve(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{out}: the disk is full; {plan.nbytes:,} bytes are needed") from error
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
-
-
-def _scalings(layout: Layout, cut: Cut) -> dict[str, Scaling]:
-    scalings: dict[str, Scaling] = {}
-    for fold in layout.folds():
-        if fold.axis in cut.axes and cut.axes[fold.axis].kept != layout.sizes[fold.axis]:
-            ratio = cut.axes[fold.axis].kept / layout.sizes[fold.axis]
-            if fold.tensor in scalings:
-                raise ValueError(f"{fold.tensor} has two folds")
-            scalings[fold.tensor] = Scaling(ratio**fold.power, fold.offset)
-    return scalings
 
 
 def with_corrections(

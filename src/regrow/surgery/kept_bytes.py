@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from regrow.checkpoint.header import TensorInfo, os_errors, read_into
 from regrow.common.errors import UserError
+from regrow.cuts.kept import Scaling
 
 Indices = NDArray[np.int64]
 
@@ -36,17 +37,6 @@ _MAX_PIECES = os.sysconf("SC_IOV_MAX")
 _NUMPY = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 FLOATS = frozenset({*_NUMPY, "BF16"})
 """The dtypes, by their safetensors names, in which computed values can be stored."""
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Each value w becomes (w + offset) * factor - offset.
-
-    It is computed in float64 and rounded to nearest even.
-    """
-
-    factor: float
-    offset: float
 
 
 @dataclass(frozen=True)
@@ -272,7 +262,10 @@ def encode(values: NDArray[np.floating[Any]], dtype: str, into: memoryview) -> N
 
 
 def _scale(selection: Selection, block: memoryview) -> None:
-    """Apply the scaling of a selection to the stored values in a block, in place."""
+    """Apply the scaling of a selection to the stored values in a block, in place.
+
+    It is computed in float64 and rounded to nearest even.
+    """
     scaling, dtype = selection.scaling, selection.info.dtype
     assert scaling is not None
 
@@ -283,4 +276,4 @@ def _scale(selection: Selection, block: memoryview) -> None:
         wide = np.frombuffer(block, _NUMPY[dtype]).astype(np.float64)
     else:
         raise UserError(f"{selection.info.name}: values of type {dtype} cannot be scaled")
-    encode((wide + scaling.offset) * scaling.factor - scaling.offset, dtype, block)
+    encode(scaling.applied(wide), dtype, block)
